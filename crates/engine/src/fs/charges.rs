@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
 use super::FsError;
+use super::notes::{Notes, Values};
 use super::volume::Volume;
 use crate::types::Ino;
 
@@ -20,12 +19,20 @@ impl Volume {
     ///
     /// # Errors
     /// The journal cannot be written.
-    pub fn keep_charged(
+    pub fn keep_charged(&self, values: Values, charge: Option<(u64, u64)>) -> Result<(), FsError> {
+        self.change_charged(|_| Ok((charge, values)))
+    }
+
+    /// As [`Volume::keep_charged`], of the charge and the values that `change` makes of what it reads, before any other
+    /// small value is written.
+    ///
+    /// # Errors
+    /// The journal cannot be written; those of `change`.
+    pub fn change_charged<E: From<FsError>>(
         &self,
-        values: Vec<(&str, Option<Bytes>)>,
-        charge: Option<(u64, u64)>,
-    ) -> Result<(), FsError> {
-        let is_new = self.quota.add_charge(values, charge)?;
+        change: impl FnOnce(&Notes) -> Result<(Option<(u64, u64)>, Values), E>,
+    ) -> Result<(), E> {
+        let is_new = self.quota.add_charge(change)?;
         self.keep(Vec::new())?;
         if is_new {
             self.tell_charge();

@@ -11,10 +11,10 @@ use super::PublishError;
 use super::commit::{Done, commit};
 use super::confirm::{confirm, lacks};
 use super::follow::{self, Step, follow};
-use super::head::Head;
 use super::is_idle;
 use super::naming::{look_again, refuse_foreign};
 use super::queue::{lock, note_head, note_unpinned};
+use super::state;
 use super::worker::{EARLY_LOOK, STALL, Worker, tell};
 use crate::fs::{Access, FsError};
 use crate::store::StoreError;
@@ -49,7 +49,7 @@ impl Worker {
         let looked = timeout(STALL, follow::look(&self.context)).await;
         match looked.unwrap_or_else(|_| Err(silent())) {
             Ok(Step::Parted) => {
-                let head = self.context.volume.meta::<Head>("head");
+                let head = state::known_head(&self.context.volume);
                 let head = head.ok().flatten().unwrap_or_default();
                 if let Err(error @ PublishError::Conflict(_)) =
                     refuse_foreign(&self.context, &head, None).await

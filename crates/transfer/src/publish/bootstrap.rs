@@ -14,17 +14,15 @@ use jiff::Timestamp;
 use super::PublishError;
 use super::commit::Context;
 use super::gone::{Gone, is_charged, lost_document, lost_root, missing};
-use super::grace::Grace;
-use super::head::{Head, Named, TAKEN_OVER, conflict, look_up, made_s, newest, on_chain, writer};
+use super::head::{Named, conflict, look_up, made_s, newest, on_chain, writer};
 use super::is_idle;
 use super::judge;
-use super::past::Past;
-use super::pending::{PENDING, Pending, Versions, drop_pending, keep};
+use super::pending::{PENDING, Pending, keep};
+use super::state::{self, Head, Offered, State, TAKEN_OVER};
 use super::writers;
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::fs::FsError;
-use crate::journal::record::{CidBytes, Record as _};
 use crate::names::NameError;
 use crate::names::record::{Network, Record, commit_of_ipns_sequence};
 use crate::pack::header::Header;
@@ -93,7 +91,7 @@ pub async fn bootstrap(
 /// The journal cannot be read.
 pub fn recent(context: &Context) -> Result<Option<String>, PublishError> {
     let volume = &context.volume;
-    let Some(head) = volume.meta::<Head>("head")? else {
+    let Some(head) = state::known_head(volume)? else {
         return Ok(None);
     };
     let own = head.own.map(|own| (own.sequence, own.root));
@@ -123,7 +121,7 @@ async fn find(
     allowed: Allowed,
 ) -> Result<Bootstrap, PublishError> {
     let volume = &context.volume;
-    let known: Option<Head> = volume.meta("head")?;
+    let known = state::known_head(volume)?;
     let name = context.key.name();
     loop {
         let gone = Gone::of(volume)?;
@@ -279,7 +277,7 @@ async fn go_on(
     if !take_over {
         return Err(conflict(theirs.record.sequence, Some(&theirs.root)));
     }
-    supersede(context, &known, pending, &theirs).await?;
+    supersede(context, pending, &theirs).await?;
     Ok(Bootstrap::Current)
 }
 
@@ -322,44 +320,23 @@ impl Theirs {
 /// case. Its blocks stay for as long as those of any old root.
 async fn supersede(
     context: &Context,
-    known: &Head,
     pending: Option<&Pending>,
     theirs: &Theirs,
 ) -> Result<(), PublishError> {
     let volume = &context.volume;
-    let sequence = theirs.record.sequence;
-    let given = pending.map_or(0, |pending| pending.sequence + 1);
-    let head = Head {
-        sequence,
-        root: Some(CidBytes(theirs.root)),
-        document: theirs.document.as_ref().map(|(cid, _)| CidBytes(*cid)),
-        next: known.next.max(given).max(sequence + 1),
-        ..known.clone()
-    };
-    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-    let unnamed = pending.map(|pending| pending.root);
-    let document = pending.map(|pending| CidBytes(pending.document_cid()));
-    let old = [known.root, known.document, unnamed, document];
-    let named_before = known.document.into_iter().chain(document);
-    let past = Past::moved_on(volume, named_before, head.document)?;
-    for cid in old.into_iter().flatten() {
-        grace.add(cid.0, &context.moment());
-    }
-    let versions = volume.meta::<Versions>("versions")?.unwrap_or_default();
-    let versions = versions.with(&Versions::of(&theirs.record));
     tracing::warn!(
-        token = %volume.key().token.token, root = %theirs.root, sequence,
+        token = %volume.key().token.token, root = %theirs.root, sequence = theirs.record.sequence,
         "taken over: what is here is published over what another machine wrote"
     );
-    let values = vec![
-        ("head", Some(head.to_bytes())),
-        ("versions", Some(versions.to_bytes())),
-        ("grace", Some(grace.to_bytes())),
-        past,
-        writers::seen(context),
-        (TAKEN_OVER, Some(Bytes::from_static(b"1"))),
-    ];
-    drop_pending(volume, values, pending).await
+    let document = theirs.document.as_ref().map(|(cid, _)| *cid);
+    let (root, record) = (theirs.root, theirs.record.clone());
+    let (pending, now) = (pending.cloned(), context.moment());
+    let seen = writers::seen(context);
+    State::end_commit(volume, move |state| {
+        state.also(seen);
+        Ok(state.supersede((root, &record, document), pending.as_ref(), &now))
+    })
+    .await
 }
 
 /// Two machines published one sequence, and the name says the one and the chain the other: whoever has either is told.
@@ -388,14 +365,13 @@ async fn begin_empty(
         let why = "a later document has no root";
         return Err(PublishError::Refused(why.into()));
     }
-    let head = Head {
-        sequence,
-        document: named.map(|named| CidBytes(named.document)),
-        uploads: named.map_or(0, |named| named.usage.uploads),
-        next: sequence + 1,
-        ..Head::default()
-    };
-    keep(&context.volume, vec![("head", Some(head.to_bytes()))]).await?;
+    let document = named.map(|named| named.document);
+    let uploads = named.map_or(0, |named| named.usage.uploads);
+    State::change(&context.volume, move |state| {
+        state.begin_empty(sequence, document, uploads);
+        Ok(())
+    })
+    .await?;
     Ok(Bootstrap::New)
 }
 
@@ -404,28 +380,15 @@ async fn begin_empty(
 async fn begin(context: &Context, theirs: &Theirs) -> Result<bool, PublishError> {
     let volume = &context.volume;
     let record = &theirs.record;
-    let head = Head {
-        sequence: record.sequence,
-        root: Some(CidBytes(theirs.root)),
-        document: theirs.document.as_ref().map(|(cid, _)| CidBytes(*cid)),
-        uploads: theirs.uploads,
+    let mut values = State::begin(&Offered {
+        root: theirs.root,
+        record: record.clone(),
+        header: theirs.header.encode()?.data,
+        document: theirs.document.clone(),
+        uploads: Some(theirs.uploads),
         time_s: made_s(context, record),
-        next: record.sequence + 1,
-        ..Head::default()
-    };
-    let header = theirs.header.encode()?;
-    let versions = Versions::of(record);
-    let mut values = vec![
-        ("head", Some(head.to_bytes())),
-        ("header", Some(header.data)),
-        ("versions", Some(versions.to_bytes())),
-        // What stands above the tree can be put again from here.
-        ("root-block", Some(record.encode()?.data)),
-        writers::seen(context),
-    ];
-    if let Some((_, bytes)) = &theirs.document {
-        values.push(("document", Some(bytes.clone())));
-    }
+    })?;
+    values.push(writers::seen(context));
     let (taker, tree) = (Arc::clone(volume), record.clone());
     Ok(blocking(move || taker.adopt_root(&tree, values)).await??)
 }

@@ -11,20 +11,20 @@ use super::build::build;
 use super::charged::{self, Charged};
 use super::follow::follow;
 use super::gone::next_sequence;
-use super::grace::{Grace, Moment};
-use super::head::{self, Head, Own};
-use super::heal::{self, Salvage, heal};
+use super::grace::Moment;
+use super::head;
+use super::heal::{self, heal};
 use super::key::Key;
 use super::naming::{end_value, put_record, record, refuse_foreign, tell_others};
-use super::past::Past;
-use super::pending::{DOUBTED, Doubted, PENDING, Pending, Versions, keep, keep_charged, version};
+use super::pending::{Doubted, PENDING, Pending, keep, keep_charged, version};
 use super::receipt::Receipts;
+use super::state::{self, Head, State};
 use super::unfinished::{end_doubts, finish_pending};
 use super::upload::{Upload, read_back};
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
 use crate::fetch::source::blocking;
-use crate::fs::{Built, Changes, Cut, UNHELD, Volume};
+use crate::fs::{Built, Changes, Cut, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::names::NameStore;
 use crate::names::record::Network;
@@ -127,7 +127,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     }
     let nothing =
         changes.files.is_empty() && changes.directories.is_empty() && changes.rows.is_empty();
-    let taken_over = context.volume.raw_meta(head::TAKEN_OVER)?.is_some();
+    let taken_over = context.volume.raw_meta(state::TAKEN_OVER)?.is_some();
     if nothing && head.root.is_some() && !taken_over {
         settle(&cut, &changes, Arc::default()).await?;
         reserve_stuck(context, &changes, &Built::default())?;
@@ -178,7 +178,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     settle(&cut, &changes, Arc::clone(&built)).await?;
     drop(cut);
     reserve_stuck(context, &changes, &built)?;
-    take_as_head(context, &pending, &head, None).await?;
+    take_as_head(context, &pending, None).await?;
     charged::settled(volume).await?;
     release_old(context, receipts).await?;
     Ok(Done {
@@ -193,12 +193,12 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
 /// The head, and when the records end that nodes have of it, unix seconds. Where another machine has
 /// gone on from it, and nothing here is unpublished, its tree is taken over first.
 pub(super) async fn newest_head(context: &Context) -> Result<(Head, u64), PublishError> {
-    let head: Head = context.volume.meta("head")?.unwrap_or_default();
+    let head = state::head(&context.volume)?;
     match refuse_foreign(context, &head, None).await {
         Ok(end_s) => Ok((head, end_s)),
         Err(PublishError::Conflict(why)) => match follow(context).await? {
             true => {
-                let head: Head = context.volume.meta("head")?.unwrap_or_default();
+                let head = state::head(&context.volume)?;
                 let end_s = refuse_foreign(context, &head, None).await?;
                 Ok((head, end_s))
             }
@@ -233,7 +233,7 @@ async fn build_root(
     for block in empty {
         upload.push(block).await?;
     }
-    let versions = volume.meta::<Versions>("versions")?.unwrap_or_default();
+    let versions = state::versions(volume)?;
     let mut root = Root {
         volume: volume.key(),
         sequence: next_sequence(volume, head)?,
@@ -468,71 +468,31 @@ fn reserve_stuck(context: &Context, changes: &Changes, built: &Built) -> Result<
 pub(super) async fn take_as_head(
     context: &Context,
     pending: &Pending,
-    old: &Head,
     doubted: Option<Doubted>,
 ) -> Result<(), PublishError> {
     let volume = &context.volume;
-    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
+    let (pending, open) = (pending.clone(), volume.open_without_name());
     let now = context.moment();
-    let kept: Salvage = volume.meta("salvage")?.unwrap_or_default();
-    for cid in [old.root, old.document].into_iter().flatten() {
-        if !kept.holds(&cid.0) {
-            grace.add(cid.0, &now);
-        }
-    }
-    if let Some(old) = old.root {
-        grace.hold(&volume.open_without_name(), old.0, pending.root.0);
-    }
-    let document = pending.document_cid();
-    grace.keep(&pending.root.0);
-    grace.keep(&document);
-    let head = Head {
-        sequence: pending.sequence,
-        root: Some(pending.root),
-        document: Some(CidBytes(document)),
-        uploads: pending.uploads,
-        renewals: 0,
-        time_s: pending.time_s,
-        next: pending.sequence + 1,
-        own: Some(Own {
-            sequence: pending.sequence,
-            root: pending.root,
-        }),
-    };
-    let root = Root::decode(&Block {
-        cid: pending.root.0,
-        data: Bytes::copy_from_slice(&pending.root_bytes),
-    })?;
-    let mut values = vec![
-        ("head", Some(head.to_bytes())),
-        Past::moved_on(volume, old.document, head.document)?,
-        ("versions", Some(Versions::of(&root).to_bytes())),
-        (PENDING, None),
-        (UNHELD, None),
-        // What stands above the tree can be put again without any cache.
-        (
-            "root-block",
-            Some(Bytes::copy_from_slice(&pending.root_bytes)),
-        ),
-        ("document", Some(Bytes::copy_from_slice(&pending.document))),
-        (head::TAKEN_OVER, None),
-        ("grace", Some(grace.to_bytes())),
-    ];
-    values.extend(doubted.map(|doubted| (DOUBTED, Some(doubted.to_bytes()))));
-    let charge = pending.charge_bytes.map(|bytes| (pending.sequence, bytes));
-    keep_charged(volume, values, charge).await
+    State::end_commit(volume, move |state| {
+        state.complete(&pending, doubted.as_ref(), (&open, &now))
+    })
+    .await
 }
 
 /// Lets go of what is due of the old roots. Not before all is settled: what a commit that was cut off holds of a
 /// file lies, here, over what an older one has published, and that one's root may be due.
 async fn release_old(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
     let volume = &context.volume;
-    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
+    let before = state::grace(volume)?;
+    let (mut after, now) = (before.clone(), context.moment());
     let store = context.node.store.as_ref();
-    grace
-        .release(store, &context.moment(), || receipts.beat())
-        .await;
-    keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
+    after.release(store, &now, || receipts.beat()).await;
+    // Others add to it while the node answers.
+    State::change(volume, move |state| {
+        state.release(&before, &after, &now);
+        Ok(())
+    })
+    .await
 }
 
 /// Pins what stands above a tree: its root first. `below` is pinned already: only the difference is walked.

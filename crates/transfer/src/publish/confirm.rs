@@ -9,15 +9,15 @@ use futures::future::try_join3;
 
 use super::PublishError;
 use super::commit::Context;
-use super::head::Head;
 use super::naming::{is_named, renew};
+use super::state;
 use crate::fs::Volume;
 use crate::store::BlockStoreExt;
 
 /// Whether the head was published from this state folder.
 #[must_use]
 pub fn is_ours(volume: &Volume) -> bool {
-    let head: Option<Head> = volume.meta("head").ok().flatten();
+    let head = state::known_head(volume).ok().flatten();
     head.is_some_and(|head| head.own.is_some_and(|own| Some(own.root) == head.root))
 }
 
@@ -28,7 +28,7 @@ pub fn is_ours(volume: &Volume) -> bool {
 /// It lacks the root or the pin; it does not answer; another machine has named something else.
 pub(super) async fn confirm(context: &Context) -> Result<(), PublishError> {
     let volume = &context.volume;
-    let head: Head = volume.meta("head")?.unwrap_or_default();
+    let head = state::head(volume)?;
     let Some(root) = head.root.filter(|_| is_ours(volume)) else {
         return Ok(());
     };

@@ -13,14 +13,13 @@ use cid::Cid;
 
 use super::PublishError;
 use super::commit::Context;
-use super::head::{self, Head, Named};
+use super::head::{self, Named};
 use super::judge;
-use super::past::Past;
-use super::pending::{PENDING, Versions, change};
+use super::pending::PENDING;
+use super::state::{self, Offered, State};
 use super::writers;
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
-use crate::journal::record::{CidBytes, Record as _};
 use crate::types::Ino;
 
 /// Resolves the name, and takes over what it points at if that is newer. True when the volume has
@@ -109,7 +108,7 @@ pub(super) enum Step {
 
 async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
     let volume = &context.volume;
-    let known: Head = volume.meta("head")?.unwrap_or_default();
+    let known = state::head(volume)?;
     let half = volume.is_half_followed();
     let is_older = judge::is_current(&known, offer.sequence, offer.root.as_ref());
     let Some(cid) = offer.root.filter(|_| half || !is_older) else {
@@ -125,7 +124,7 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
         return Ok(Step::Parted);
     }
     let is_under_way = volume.raw_meta(PENDING)?.is_some();
-    if is_under_way || volume.raw_meta(head::TAKEN_OVER)?.is_some() {
+    if is_under_way || volume.raw_meta(state::TAKEN_OVER)?.is_some() {
         return Ok(Step::Waits);
     }
     let (taker, tree) = (Arc::clone(volume), root.clone());
@@ -140,34 +139,15 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
         fetcher.load_directory(taker, dir).await?;
         dirs.extend(volume.once_loaded(&followed, dir)?);
     }
-    let (versions, time_s) = (Versions::of(&root), head::made_s(context, &root));
-    let (header, root_block) = (header.encode()?.data, root.encode()?.data);
-    let of = Arc::clone(volume);
-    change(volume, move |notes| {
-        let known: Head = notes.value("head")?.unwrap_or_default();
-        let head = Head {
-            sequence: root.sequence,
-            root: Some(CidBytes(cid)),
-            document: offer.document.as_ref().map(|(cid, _)| CidBytes(*cid)),
-            uploads: offer.uploads.unwrap_or(known.uploads),
-            renewals: 0,
-            time_s,
-            next: known.next.max(root.sequence + 1),
-            own: known.own,
-        };
-        let values = vec![
-            Past::moved_on(&of, known.document, head.document)?,
-            ("head", Some(head.to_bytes())),
-            ("versions", Some(versions.to_bytes())),
-            ("header", Some(header)),
-            (PENDING, None),
-            ("root-block", Some(root_block)),
-            // What stands above the tree can be put again from here.
-            ("document", offer.document.map(|(_, bytes)| bytes)),
-        ];
-        Ok(((), values))
-    })
-    .await?;
+    let theirs = Offered {
+        root: cid,
+        time_s: head::made_s(context, &root),
+        header: header.encode()?.data,
+        record: root,
+        document: offer.document,
+        uploads: offer.uploads,
+    };
+    State::change(volume, move |state| state.follow(theirs)).await?;
     let taker = Arc::clone(volume);
     blocking(move || taker.finish_following(followed)).await??;
     let token = volume.key().token.token;

@@ -3,15 +3,13 @@
 //! Invariant: nothing is given up but by who asked for that, by `--begin-anew`; a root that was given up is the newest one no
 //! more, whoever names it, and what is published from then on is later. Called by `bootstrap`, `commit`, `head` and `naming`.
 
-use bytes::Bytes;
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
 use super::commit::Context;
-use super::grace::Grace;
-use super::head::{Head, TAKEN_OVER};
-use super::pending::{Pending, drop_pending, keep};
+use super::pending::{Pending, keep};
+use super::state::{Head, State};
 use crate::chain::{Accounting, TokenInfo};
 use crate::fs::{LostBlock, Volume};
 use crate::journal::record::{CidBytes, Record as _};
@@ -96,20 +94,13 @@ impl Gone {
         let given = pending.map_or(0, |pending| pending.sequence);
         self.sequence = self.sequence.max(sequence).max(given);
         self.roots.push(CidBytes(root));
-        let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-        grace.add(root, &context.moment());
-        if let Some(pending) = pending {
-            grace.add(pending.root.0, &context.moment());
-            grace.add(pending.document_cid(), &context.moment());
-        }
-        let mut values = vec![
-            (GONE, Some(self.to_bytes())),
-            ("grace", Some(grace.to_bytes())),
-        ];
-        if pending.is_some() {
-            values.push((TAKEN_OVER, Some(Bytes::from_static(b"1"))));
-        }
-        drop_pending(volume, values, pending).await
+        let given_up = (GONE, Some(self.to_bytes()));
+        let (pending, now) = (pending.cloned(), context.moment());
+        State::end_commit(volume, move |state| {
+            state.also(given_up);
+            Ok(state.abandon(root, pending.as_ref(), &now))
+        })
+        .await
     }
 
     /// Begins anew, durably, where nothing is known of what was published but that something was.

@@ -5,16 +5,12 @@
 //! knows of no other boot: what was added before this one is as old as the wall clock said when this one first looked.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
-use super::PublishError;
-use super::pending::keep;
 use crate::clock::Clock;
-use crate::fs::Volume;
-use crate::journal::record::{CidBytes, Record as _};
+use crate::journal::record::CidBytes;
 use crate::store::{BlockStore, StoreError};
 use crate::types::Ino;
 
@@ -103,13 +99,6 @@ fn seconds(s: u64) -> i64 {
     i64::try_from(s).unwrap_or(i64::MAX)
 }
 
-/// Keeps durably that `bundle`, which is about to be pinned, is let go of with the next commit.
-pub(super) async fn note_bundle(volume: &Arc<Volume>, bundle: Cid) -> Result<(), PublishError> {
-    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-    grace.add_spent(bundle);
-    keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
-}
-
 impl Grace {
     /// `cid` is not the newest any more.
     pub(super) fn add(&mut self, cid: Cid, now: &Moment) {
@@ -123,7 +112,7 @@ impl Grace {
     }
 
     /// `cid` is of no use from the next commit on.
-    fn add_spent(&mut self, cid: Cid) {
+    pub(super) fn add_spent(&mut self, cid: Cid) {
         self.old.retain(|old| old.cid.0 != cid);
         let old = Old {
             cid: CidBytes(cid),
@@ -223,6 +212,18 @@ impl Grace {
         });
     }
 
+    /// Takes out what a release has taken out of `before`, which was read from here and is `after` now. What was added
+    /// meanwhile stays.
+    pub(super) fn take_out(&mut self, before: &Self, after: &Self, now: &Moment) {
+        self.go_on_in(now);
+        let is_one = |old: &Old, of: &Self| {
+            let same = |one: &Old| (one.cid, one.since_s) == (old.cid, old.since_s);
+            of.old.iter().any(same)
+        };
+        self.old
+            .retain(|old| !is_one(old, before) || is_one(old, after));
+    }
+
     /// All that is pinned and will be let go of.
     #[cfg(test)]
     pub(super) fn cids(&self) -> impl Iterator<Item = Cid> {
@@ -232,8 +233,11 @@ impl Grace {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::fault::Fault;
+    use crate::journal::record::Record as _;
     use crate::pack::cid::node_cid;
     use crate::store::BlockStoreExt;
     use crate::store::fault::{Call, FaultStore};

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use cid::Cid;
 use futures::future::{join, join_all};
-use minicbor::{CborLen, Decode, Encode};
 use tokio::time::timeout;
 
 use super::PublishError;
@@ -18,9 +17,9 @@ use super::commit::Context;
 use super::gone::Gone;
 use super::past::Past;
 use super::pending::{PENDING, keep};
+use super::state;
 use crate::chain::TokenInfo;
 use crate::fs::{FsError, Volume};
-use crate::journal::record::CidBytes;
 use crate::names::key::public_key;
 use crate::names::record::{
     BTNS_SEQUENCE, Network, Record, commit_of_ipns_sequence, renewal_of_ipns_sequence,
@@ -30,49 +29,6 @@ use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
 use crate::pack::usage::{self, Usage};
 use crate::store::BlockStoreExt;
-
-/// The value of a volume that stands from a take-over to the commit that ends it.
-pub(super) const TAKEN_OVER: &str = "taken-over";
-
-/// The newest commit that this state folder knows, as its journal keeps it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
-#[cbor(array)]
-pub(super) struct Head {
-    /// Sequence of the commit.
-    #[n(0)]
-    pub(super) sequence: u64,
-    /// Its root; `None` where only a first document was published.
-    #[n(1)]
-    pub(super) root: Option<CidBytes>,
-    /// Its usage document.
-    #[n(2)]
-    pub(super) document: Option<CidBytes>,
-    /// Commits of this volume so far.
-    #[n(3)]
-    pub(super) uploads: u64,
-    /// How often its record was put again.
-    #[n(4)]
-    pub(super) renewals: u64,
-    /// When it was made, unix seconds.
-    #[n(5)]
-    pub(super) time_s: u64,
-    /// The lowest sequence that was never given to a root.
-    #[n(6)]
-    pub(super) next: u64,
-    /// Sequence and root digest of our own last commit; `None` before it.
-    #[n(7)]
-    pub(super) own: Option<Own>,
-}
-
-/// Our own last commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
-#[cbor(array)]
-pub(super) struct Own {
-    #[n(0)]
-    pub(super) sequence: u64,
-    #[n(1)]
-    pub(super) root: CidBytes,
-}
 
 /// What a name points at.
 pub(super) struct Named {
@@ -151,7 +107,7 @@ pub(super) async fn resolve(context: &Context) -> Result<Option<Named>, PublishE
 
 /// Whether nothing was published or written from this state folder, nor begun from what another machine published.
 fn is_fresh(volume: &Volume) -> Result<bool, PublishError> {
-    let has_begun = volume.raw_meta("head")?.is_some() || volume.raw_meta(PENDING)?.is_some();
+    let has_begun = state::known_head(volume)?.is_some() || volume.raw_meta(PENDING)?.is_some();
     Ok(!has_begun && volume.activity().is_none())
 }
 
@@ -184,7 +140,7 @@ struct Here {
 
 impl Here {
     fn of(volume: &Volume, gone: Gone) -> Result<Self, PublishError> {
-        let head: Head = volume.meta("head")?.unwrap_or_default();
+        let head = state::head(volume)?;
         Ok(Self {
             document: volume.raw_meta("document")?,
             sequence: head.sequence,

@@ -11,22 +11,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cid::Cid;
-use minicbor::{CborLen, Decode, Encode};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PublishError;
 use super::commit::Context;
 use super::elsewhere::{self, Elsewhere, Silent};
-use super::grace::Grace;
-use super::head::Head;
-use super::pending::keep;
 use super::receipt::Receipts;
+use super::state::{self, State};
 use super::whole::lost_below;
 use crate::fetch::remake::Of;
 use crate::fetch::source::blocking;
 use crate::fs::{Loss, Volume};
-use crate::journal::record::{CidBytes, Record as _};
 use crate::pack::cid as form;
 use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 use crate::types::Ino;
@@ -51,25 +47,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long who may have a lost block, and does not answer, keeps it from being told as damaged, seconds: what was lost
 /// holds up all commits until then. A block that comes back later makes all whole again.
 const AWAITED_S: u64 = 3600;
-/// Roots that are kept for what is left of damaged contents.
-const MOST_ROOTS: usize = 32;
 /// Paths that one line names.
 const MOST_TOLD: usize = 3;
-
-/// Roots that stay pinned for what is left of contents that are damaged now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
-#[cbor(array)]
-pub(super) struct Salvage {
-    /// Oldest first.
-    #[n(0)]
-    roots: Vec<CidBytes>,
-}
-
-impl Salvage {
-    pub(super) fn holds(&self, root: &Cid) -> bool {
-        self.roots.iter().any(|held| held.0 == *root)
-    }
-}
 
 /// Looks after what is known to be lost: after what is not marked, and what is marked and there
 /// again. What cannot be known now stays as it is, and the next time goes on from there.
@@ -309,37 +288,26 @@ async fn put_again(
 
 /// The head is the last root that links what becomes damaged now: it stays pinned.
 async fn keep_head(context: &Context) -> Result<(), PublishError> {
-    let volume = &context.volume;
-    let head: Head = volume.meta("head")?.unwrap_or_default();
-    let mut kept: Salvage = volume.meta("salvage")?.unwrap_or_default();
-    let Some(root) = head.root.filter(|root| !kept.holds(&root.0)) else {
-        return Ok(());
-    };
-    kept.roots.push(root);
-    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-    while kept.roots.len() > MOST_ROOTS {
-        grace.add(kept.roots.remove(0).0, &context.moment());
-    }
-    let values = vec![
-        ("salvage", Some(kept.to_bytes())),
-        ("grace", Some(grace.to_bytes())),
-    ];
-    keep(volume, values).await
+    let now = context.moment();
+    State::change(&context.volume, move |state| {
+        state.hold_head(&now);
+        Ok(())
+    })
+    .await
 }
 
 /// Nothing is damaged any more: the roots that were kept for it go with the old ones.
 async fn release(context: &Context) -> Result<(), PublishError> {
     let volume = &context.volume;
-    let Some(kept) = volume.meta::<Salvage>("salvage")? else {
+    if state::salvage(volume)?.is_none() {
         return Ok(());
-    };
-    let head: Head = volume.meta("head")?.unwrap_or_default();
-    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-    for root in kept.roots.iter().filter(|root| Some(**root) != head.root) {
-        grace.add(root.0, &context.moment());
     }
-    let values = vec![("salvage", None), ("grace", Some(grace.to_bytes()))];
-    keep(volume, values).await
+    let now = context.moment();
+    State::change(volume, move |state| {
+        state.end_salvage(&now);
+        Ok(())
+    })
+    .await
 }
 
 /// The files that cannot be published, in one line; `None` where there are none.

@@ -6,7 +6,7 @@
 
 use cid::Cid;
 
-use super::head::{Head, Own};
+use super::state::{Head, Own};
 use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
 

@@ -32,6 +32,7 @@ mod pending;
 mod queue;
 mod receipt;
 mod sample;
+mod state;
 mod unfinished;
 mod upload;
 mod whole;

@@ -16,11 +16,10 @@ use super::PublishError;
 use super::commit::{Context, Other, newest_head};
 use super::follow::{self, Step};
 use super::gone::{Gone, lost_document};
-use super::head::{self, Head};
+use super::head;
 use super::judge;
-use super::pending::change;
+use super::state::{self, Head, State};
 use super::writers;
-use crate::journal::record::Record as _;
 use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
 use crate::names::{NameError, NameStore, is_same};
 use crate::store::StoreError;
@@ -52,19 +51,14 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
     let held = named.filter(|named| named.usage.sequence == head.sequence);
     let held_renewals = held.map_or(0, |held| held.renewals);
     let (signer, expected) = (context.clone(), head.clone());
-    let renewed = change(&context.volume, move |notes| {
-        let now: Head = notes.value("head")?.unwrap_or_default();
-        if (now.sequence, now.document) != (expected.sequence, expected.document) {
-            return Ok((None, Vec::new()));
-        }
-        let head = Head {
-            renewals: now.renewals.max(held_renewals) + 1,
-            ..now
+    let renewed = State::change(&context.volume, move |state| {
+        let Some(head) = state.renew(&expected, held_renewals) else {
+            return Ok(None);
         };
         let told = (document.0, head.sequence, head.renewals);
         let (bytes, end_s) = record(&signer, signer.node.network, told, held_end_s)?;
-        let values = vec![("head", Some(head.to_bytes())), end_value(end_s)];
-        Ok((Some((head, told, bytes)), values))
+        state.also(end_value(end_s));
+        Ok(Some((head, told, bytes)))
     });
     let Some((head, told, bytes)) = renewed.await? else {
         // Another machine's commit became the head while the node answered, and has a record of its own.
@@ -77,7 +71,7 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
 
 /// Whether the node that is written to still says of the name what the last commit told it.
 pub(super) async fn is_named(context: &Context) -> Result<bool, PublishError> {
-    let head: Head = context.volume.meta("head")?.unwrap_or_default();
+    let head = state::head(&context.volume)?;
     let name = context.key.name();
     match context.node.names.resolve(&name).await {
         Ok(bytes) => Ok(Record::verify(&name, &bytes)
@@ -93,7 +87,7 @@ pub(super) async fn is_named(context: &Context) -> Result<bool, PublishError> {
 /// # Errors
 /// Another machine's commit has met ours: [`PublishError::Conflict`]; a node does not answer.
 pub(super) async fn look_again(context: &Context) -> Result<bool, PublishError> {
-    let head: Head = context.volume.meta("head")?.unwrap_or_default();
+    let head = state::head(&context.volume)?;
     if let Err(error) = refuse_foreign(context, &head, None).await {
         let is_conflict = matches!(error, PublishError::Conflict(_));
         return match is_conflict && follow::look(context).await? != Step::Parted {
@@ -285,7 +279,7 @@ fn tell(
             let Some(volume) = volume.upgrade() else {
                 return Ok(true);
             };
-            let head: Head = volume.meta("head")?.unwrap_or_default();
+            let head = state::head(&volume)?;
             if head.sequence > told.1 {
                 return Ok(true);
             }

@@ -4,16 +4,15 @@
 //! Invariant: each entry was the head's here once, or that of a root that was gone on from here. Called by `head`, which
 //! judges by it, and by whoever moves the head on.
 
-use bytes::Bytes;
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
 use crate::fs::Volume;
-use crate::journal::record::{CidBytes, Record as _};
+use crate::journal::record::CidBytes;
 
 /// The value of a volume that they are kept in.
-const PAST: &str = "past";
+pub(super) const PAST: &str = "past";
 
 /// How many are remembered: some 40 bytes each, which every commit writes.
 const MOST: usize = 32;
@@ -33,21 +32,19 @@ impl Past {
         Ok(volume.meta(PAST)?.unwrap_or_default())
     }
 
-    /// What is to be kept once `now` takes the place of `before`.
-    pub(super) fn moved_on(
-        volume: &Volume,
+    /// `now` takes the place of `before`.
+    pub(super) fn move_on(
+        &mut self,
         before: impl IntoIterator<Item = CidBytes>,
         now: Option<CidBytes>,
-    ) -> Result<(&'static str, Option<Bytes>), PublishError> {
-        let mut past = Self::of(volume)?;
+    ) {
         for document in before {
-            past.documents.retain(|known| *known != document);
-            past.documents.push(document);
+            self.documents.retain(|known| *known != document);
+            self.documents.push(document);
         }
-        past.documents.retain(|known| Some(*known) != now);
-        let many = past.documents.len().saturating_sub(MOST);
-        past.documents.drain(..many);
-        Ok((PAST, Some(past.to_bytes())))
+        self.documents.retain(|known| Some(*known) != now);
+        let many = self.documents.len().saturating_sub(MOST);
+        self.documents.drain(..many);
     }
 
     /// Whether this was named before.

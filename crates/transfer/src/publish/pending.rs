@@ -15,9 +15,8 @@ use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
-use super::charged;
 use crate::fetch::source::blocking;
-use crate::fs::{Notes, Values, Volume};
+use crate::fs::{Values, Volume};
 use crate::journal::record::CidBytes;
 use crate::pack::chunk;
 use crate::pack::cid as form;
@@ -34,20 +33,6 @@ pub(super) async fn keep(volume: &Arc<Volume>, values: Values) -> Result<(), Pub
     Ok(blocking(move || volume.keep(values)).await??)
 }
 
-/// Makes durable what `change` makes of the values as they are: nobody else writes one in between.
-pub(super) async fn change<T: Send + 'static>(
-    volume: &Arc<Volume>,
-    change: impl FnOnce(&Notes) -> Result<(T, Values), PublishError> + Send + 'static,
-) -> Result<T, PublishError> {
-    let volume = Arc::clone(volume);
-    let write = move || {
-        let changed = volume.notes().change(change)?;
-        volume.keep(Vec::new())?;
-        Ok(changed)
-    };
-    blocking(write).await?
-}
-
 /// [`Volume::keep_charged`] beside the runtime.
 pub(super) async fn keep_charged(
     volume: &Arc<Volume>,
@@ -56,20 +41,6 @@ pub(super) async fn keep_charged(
 ) -> Result<(), PublishError> {
     let volume = Arc::clone(volume);
     Ok(blocking(move || volume.keep_charged(values, charge)).await??)
-}
-
-/// Keeps `values`, and with them that the commit `pending` is finished no more: another machine's, or nothing, is to be
-/// the parent of the next one. What may have been settled of it is in no other commit, and so it is charged itself.
-pub(super) async fn drop_pending(
-    volume: &Arc<Volume>,
-    mut values: Values,
-    pending: Option<&Pending>,
-) -> Result<(), PublishError> {
-    values.push((PENDING, None));
-    let left = pending.filter(|pending| !pending.unsent && !pending.unnamed);
-    let charge = left.and_then(|left| Some((left.sequence, left.charge_bytes?)));
-    values.extend(charge.map(|(sequence, _)| charged::through(sequence)));
-    keep_charged(volume, values, charge).await
 }
 
 /// A commit that may have left: after a crash exactly these bytes are finished first.

@@ -18,11 +18,11 @@ use super::PublishError;
 use super::ahead::{self, Turn};
 use super::commit::Context;
 use super::confirm::is_ours;
-use super::head::{self, Head};
 use super::pending::{DOUBTED, PENDING};
 use super::receipt::Receipts;
 use super::sample::Sampler;
 use super::sample::task::{self, Signs};
+use super::state;
 use super::worker::Worker;
 use crate::fs::{News, Volume};
 
@@ -240,7 +240,7 @@ impl Drop for Publisher {
 #[must_use]
 pub fn is_idle(volume: &Volume) -> bool {
     let left = |name| !volume.raw_meta(name).is_ok_and(|value| value.is_none());
-    volume.activity().is_none() && ![PENDING, DOUBTED, head::TAKEN_OVER].into_iter().any(left)
+    volume.activity().is_none() && ![PENDING, DOUBTED, state::TAKEN_OVER].into_iter().any(left)
 }
 
 /// What is known of a volume that nobody publishes: its newest commit.
@@ -252,7 +252,7 @@ pub fn standing(volume: &Volume) -> PublishStatus {
 }
 
 pub(super) fn note_head(volume: &Volume, status: &mut PublishStatus) {
-    if let Ok(Some(head)) = volume.meta::<Head>("head") {
+    if let Ok(Some(head)) = state::known_head(volume) {
         status.sequence = head.sequence;
         status.root = head.root.map(|root| root.0);
         status.last_commit_s = head.time_s;

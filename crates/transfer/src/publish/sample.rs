@@ -22,10 +22,10 @@ use tokio::time::Instant;
 use super::PublishError;
 use super::commit::Context;
 use super::elsewhere::Elsewhere;
-use super::head::Head;
 use super::heal::{self, look_at_marked};
 use super::pending::{Doubted, PENDING, Pending, keep};
 use super::receipt::Receipts;
+use super::state;
 use crate::fetch::source::Held;
 use crate::fs::{FsError, Volume};
 use crate::journal::record::Record as _;
@@ -174,7 +174,7 @@ impl Sampler {
         if self.sweeps {
             self.left = SWEPT_BLOCKS;
         }
-        let head: Option<Head> = context.volume.meta("head")?;
+        let head = state::known_head(&context.volume)?;
         let Some(cid) = head.and_then(|head| head.root) else {
             return Ok(0);
         };
@@ -227,7 +227,7 @@ impl Sampler {
 
     /// Asks for what stands above the tree, all of which is kept here.
     async fn top(&mut self, context: &Context) -> Result<(), PublishError> {
-        let head: Head = context.volume.meta("head")?.unwrap_or_default();
+        let head = state::head(&context.volume)?;
         for name in ["root-block", "document", "header"] {
             let Some(data) = context.volume.raw_meta(name)? else {
                 continue;
@@ -252,7 +252,7 @@ impl Sampler {
                         "the storage node has lost the root: was it emptied? What is here is put again"
                     );
                     self.rootless = true;
-                    let head: Head = context.volume.meta("head")?.unwrap_or_default();
+                    let head = state::head(&context.volume)?;
                     self.lack(cid, &head);
                     self.sweep();
                 }

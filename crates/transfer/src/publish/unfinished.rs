@@ -10,11 +10,11 @@ use cid::Cid;
 use super::PublishError;
 use super::charged;
 use super::commit::{Context, is_loss, name, pin, secure_above, take_as_head, tops};
-use super::grace::Grace;
-use super::head::{self, Head};
+use super::head;
 use super::naming::{end_value, held_end_s, is_named, record, renew};
 use super::pending::{DOUBTED, Doubted, PENDING, Pending, keep};
 use super::receipt::Receipts;
+use super::state::{self, Head, State};
 use crate::fetch::source::blocking;
 use crate::journal::record::Record as _;
 use crate::names::record::{Network, Record};
@@ -52,7 +52,7 @@ pub(super) async fn finish_pending(
         let kept = vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)];
         keep(volume, kept).await?;
     }
-    let head: Head = volume.meta("head")?.unwrap_or_default();
+    let head = state::head(volume)?;
     context.node.store.put_many(&tops(&pending)).await?;
     let doubted = match secure_above(context, &pending, &head, receipts).await {
         Ok(()) => {
@@ -67,7 +67,7 @@ pub(super) async fn finish_pending(
     // stands in the notes of what this one has built.
     let taker = Arc::clone(volume);
     blocking(move || taker.reserve_unpublished()).await??;
-    take_as_head(context, &pending, &head, doubted).await
+    take_as_head(context, &pending, doubted).await
 }
 
 /// Where each block of the head was found on the node, by a round that began when it was doubted, it counts as published
@@ -78,7 +78,7 @@ pub(super) async fn end_doubts(context: &Context, receipts: &Receipts) -> Result
         return Ok(());
     };
     if Doubted::of(volume)?.is_some_and(|doubted| doubted.since == since) {
-        let head: Head = volume.meta("head")?.unwrap_or_default();
+        let head = state::head(volume)?;
         let tops: Vec<Cid> = [head.root, head.document]
             .into_iter()
             .flatten()
@@ -89,7 +89,7 @@ pub(super) async fn end_doubts(context: &Context, receipts: &Receipts) -> Result
         if !is_named(context).await? {
             renew(context).await?;
         }
-        let now: Head = volume.meta("head")?.unwrap_or_default();
+        let now = state::head(volume)?;
         if now.root != head.root {
             // Another machine's was taken over meanwhile.
             return Ok(());
@@ -103,20 +103,12 @@ pub(super) async fn end_doubts(context: &Context, receipts: &Receipts) -> Result
 /// Its sequence may have been seen: no other root gets it. What of it is pinned goes with the old roots.
 async fn give_up(context: &Context, pending: &Pending) -> Result<(), PublishError> {
     let volume = &context.volume;
-    let head: Head = volume.meta("head")?.unwrap_or_default();
-    let head = Head {
-        next: pending.sequence + 1,
-        ..head
-    };
-    let mut values = vec![("head", Some(head.to_bytes())), (PENDING, None)];
-    if !pending.unsent {
-        let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-        for top in tops(pending) {
-            grace.add(top.cid, &context.moment());
-        }
-        values.push(("grace", Some(grace.to_bytes())));
-    }
-    keep(volume, values).await?;
+    let (dropped, now) = (pending.clone(), context.moment());
+    State::change(volume, move |state| {
+        state.give_up(&dropped, &now);
+        Ok(())
+    })
+    .await?;
     // Only now: until then it may still be finished, and charged.
     charged::give_up(volume, pending.sequence).await
 }

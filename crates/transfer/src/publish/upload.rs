@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use super::PublishError;
 use super::charged::Charged;
-use super::grace::note_bundle;
 use super::receipt::Receipts;
+use super::state::State;
 use crate::fs::{ChunkVersion, Volume};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::cid as form;
@@ -211,7 +211,12 @@ impl Upload {
         let bundle = match &self.holder {
             Some(volume) => {
                 let bundle = dagpb::bundle(&batch)?;
-                note_bundle(volume, bundle.cid).await?;
+                let held = bundle.cid;
+                let hold = move |state: &mut State| {
+                    state.hold_bundle(held);
+                    Ok(())
+                };
+                State::change(volume, hold).await?;
                 Some(bundle)
             }
             None => None,

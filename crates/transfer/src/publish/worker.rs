@@ -16,12 +16,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::PublishError;
 use super::ahead::Turn;
 use super::commit::Context;
-use super::head;
 use super::naming::{is_named, renew};
 use super::pending::PENDING;
 use super::queue::{Demand, PublishStatus, Reply, Timing, lock, next_commit_s};
 use super::receipt::Receipts;
 use super::sample::task::Signs;
+use super::state;
 use super::writers;
 use crate::clock::Clock;
 use crate::fs::FsError;
@@ -292,7 +292,7 @@ impl Worker {
     fn has_to_try(&self) -> bool {
         self.has(PENDING)
             || self.receipts.whole().is_some()
-            || self.has(head::TAKEN_OVER)
+            || self.has(state::TAKEN_OVER)
             || self.context.volume.is_half_followed()
     }
 

@@ -13,7 +13,7 @@ use super::{Access, Allowance, Quota, SCRATCH, Scratch};
 use crate::clock::Clock;
 use crate::fs::FsError;
 use crate::fs::locks::{Memory, Ordered, OrderedGuard};
-use crate::fs::notes::{Notes, put_values};
+use crate::fs::notes::{Notes, Values, put_values};
 use crate::fs::pages::each_page;
 use crate::journal::record::{Content, Record as _};
 use crate::journal::{Batch, Journal, JournalError, key};
@@ -104,14 +104,15 @@ impl SharedQuota {
         self.lock().charges().to_vec()
     }
 
-    /// The commit ends: stores `values`, with its charge if there is one; whether that charge is new.
-    pub(in crate::fs) fn add_charge(
+    /// The commit ends: stores the values that `change` makes of what it reads, with the charge that it gives, if any;
+    /// whether that charge is new.
+    pub(in crate::fs) fn add_charge<E: From<FsError>>(
         &self,
-        mut values: Vec<(&str, Option<Bytes>)>,
-        charge: Option<(u64, u64)>,
-    ) -> Result<bool, FsError> {
+        change: impl FnOnce(&Notes) -> Result<(Option<(u64, u64)>, Values), E>,
+    ) -> Result<bool, E> {
         // It comes first: whoever else has it may wait for the disk, and every call asks the quota.
         let writing = self.notes.writing();
+        let (charge, mut values) = change(&self.notes)?;
         let mut quota = self.lock();
         let mut charges = quota.charges().to_vec();
         let new = charge.filter(|(new, _)| !charges.iter().any(|(known, _)| known == new));

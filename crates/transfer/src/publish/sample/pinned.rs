@@ -13,8 +13,9 @@ use super::Sampler;
 use crate::fs::UNHELD;
 use crate::publish::PublishError;
 use crate::publish::commit::Context;
-use crate::publish::head::{self, Head};
+use crate::publish::head;
 use crate::publish::pending::keep;
+use crate::publish::state::{self, Head};
 use crate::store::BlockStoreExt;
 use crate::store::StoreError;
 
@@ -24,7 +25,7 @@ const NAMED: Duration = Duration::from_secs(30);
 impl Sampler {
     /// Has the head pinned, and its usage metadata. What is doubted a commit pins.
     pub(super) async fn keep_pinned(&mut self, context: &Context) -> Result<(), PublishError> {
-        let head: Head = context.volume.meta("head")?.unwrap_or_default();
+        let head = state::head(&context.volume)?;
         let Some(root) = head.root.map(|root| root.0) else {
             return Ok(());
         };

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Sampler;
 use crate::publish::commit::Context;
-use crate::publish::head::Head;
+use crate::publish::state;
 
 /// Before the first look at what the node has, and between two.
 const FIRST_SAMPLE: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ pub(in crate::publish) async fn run(context: Context, mut sampler: Sampler, sign
 
 /// Whether there is a head; so also where the journal cannot say.
 fn is_published(context: &Context) -> bool {
-    let head = context.volume.meta::<Head>("head");
+    let head = state::known_head(&context.volume);
     !head.is_ok_and(|head| head.is_none_or(|head| head.root.is_none()))
 }
 

@@ -13,8 +13,8 @@ use crate::names::fault::Call as NameCall;
 use crate::names::record::Record;
 use crate::pack::cid as form;
 use crate::publish::Bootstrap;
-use crate::publish::head::Head;
 use crate::publish::naming::renew;
+use crate::publish::state::Head;
 use crate::store::BlockStoreExt;
 
 const DAY_NS: i64 = 86_400_000_000_000;

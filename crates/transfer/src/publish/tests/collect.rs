@@ -13,7 +13,7 @@ use crate::names::NameError;
 use crate::names::fault::Call as NameCall;
 use crate::pack::cid::{Kind, kind};
 use crate::publish::PublishError;
-use crate::publish::head::Head;
+use crate::publish::state::Head;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::Call;
 use crate::store::hook::Hook;

@@ -8,7 +8,7 @@ use crate::names::fault::{Call as NameCall, Fault};
 use crate::names::record::Network;
 use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
-use crate::publish::head::Head;
+use crate::publish::state::Head;
 use crate::publish::{Bootstrap, PublishError, is_idle};
 use crate::store::StoreError;
 use crate::store::fault::{Call, FaultStore};

@@ -10,8 +10,8 @@ use crate::names::NameError;
 use crate::names::fault::{Call as NameCall, Fault};
 use crate::names::record::Network;
 use crate::pack::cid as form;
-use crate::publish::head::Head;
 use crate::publish::naming::renew;
+use crate::publish::state::Head;
 use crate::publish::{Bootstrap, PublishError, standing};
 
 fn head_of(machine: &Machine) -> Head {

@@ -9,8 +9,8 @@ use crate::fault::Fault;
 use crate::names::fault::Call as NameCall;
 use crate::names::record::Network;
 use crate::names::{NameError, NameStore, is_same};
-use crate::publish::head::Head;
 use crate::publish::naming::{is_named, renew};
+use crate::publish::state::Head;
 use crate::publish::{Bootstrap, Other, PublishError};
 
 const NETWORKS: [Network; 2] = [Network::Btfs, Network::Ipfs];

@@ -12,9 +12,9 @@ use crate::pack::Child;
 use crate::pack::cid::{leaf_cid, node_cid};
 use crate::pack::entry::{Attr, Sums, TreeRef};
 use crate::pack::root::{Root, WriterId};
-use crate::publish::head::{Head, Own};
 use crate::publish::judge::{contains_ours, is_current, is_foreign, may_follow};
 use crate::publish::pending::{Versions, version};
+use crate::publish::state::{Head, Own};
 use crate::types::{Ino, TokenId, TokenKey, VolumeKey};
 
 const DEPTH: u32 = 8;

@@ -17,8 +17,9 @@ use crate::names::memory::MemoryNames;
 use crate::names::record::{Network, Record};
 use crate::names::{NameError, NameStore};
 use crate::publish::Other;
-use crate::publish::head::{self, Head};
+use crate::publish::head;
 use crate::publish::naming::tell_others;
+use crate::publish::state::Head;
 
 /// Much more than a commit waits for another node, and much less than that may take.
 const BOUND: Duration = Duration::from_secs(30);

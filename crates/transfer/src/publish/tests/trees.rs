@@ -2,7 +2,7 @@
 
 use super::rig::{CALLER, Machine, Shared, second};
 use crate::fs::Kind;
-use crate::publish::head::Head;
+use crate::publish::state::Head;
 use crate::store::fault::Call;
 
 const MIB: u64 = 1 << 20;

@@ -12,8 +12,8 @@ use crate::names::record::Record;
 use crate::pack::root::Root;
 use crate::pack::usage::{self, Usage};
 use crate::publish::grace::Grace;
-use crate::publish::head::Head;
-use crate::publish::heal::Salvage;
+use crate::publish::state::Head;
+use crate::publish::state::Salvage;
 use crate::publish::tests::rig::token;
 use crate::store::Block;
 
