@@ -161,7 +161,12 @@ fn leaving_with_nothing_pending_waits_for_no_node_that_is_away() {
         fs::write(machine.dir().join("file"), pattern(7, 0, 500_000)).expect("writable");
         machine.flush();
         machine.fault(fault);
-        let left = machine.umount().exits(7).one_line();
+        let left;
+        (machine, left) = ends("leaving", LOCAL, move || {
+            let left = machine.umount();
+            (machine, left)
+        });
+        let left = left.exits(7).one_line();
         assert!(left.stderr.contains("nothing of token 1 waits"), "{left:?}");
         machine.ended(LOCAL);
     }

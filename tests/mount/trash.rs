@@ -173,6 +173,11 @@ fn the_trash_takes_nothing_between_tokens_and_nothing_from_strangers() {
     let thrown = trash(&machine).join("files/kept");
     let refused = fs::rename(&thrown, second.join("kept")).expect_err("another token");
     assert_eq!(refused.kind(), ErrorKind::CrossesDevices);
+    // Nor does what another token throws away take its place.
+    fs::write(second.join("other"), "o").expect("written");
+    let refused = fs::rename(second.join("other"), &thrown).expect_err("the name is taken");
+    assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+    assert_eq!(fs::read(&thrown).expect("there"), b"k");
     // No other name begins a trash, and the real one has one way in.
     for name in [".Trash", ".Trash-x", "folder"] {
         let refused = fs::create_dir(machine.mountpoint().join(name)).expect_err("refused");
