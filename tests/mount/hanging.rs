@@ -109,7 +109,7 @@ fn a_read_that_needs_the_node_ends_by_its_deadline() {
 }
 
 #[test]
-fn a_node_that_fails_before_or_after_doing_it_delays_a_commit_and_harms_nothing() {
+fn a_node_failing_before_or_after_acting_only_delays_a_commit() {
     let mut machine = with_a_remote_file();
     for (n, fault) in [
         "put-many fail 3",
@@ -312,7 +312,7 @@ fn a_check_whose_command_is_gone_asks_the_node_for_nothing_more() {
 }
 
 #[test]
-fn a_commit_that_hangs_is_told_and_the_node_is_blamed_for_it() {
+fn a_hanging_commit_is_reported_as_the_nodes_fault() {
     let machine = with_a_remote_file();
     machine.fault("put-many hang");
     fs::write(machine.dir().join("pending"), pattern(7, 0, 500_000)).expect("writable");
@@ -329,7 +329,7 @@ fn a_commit_that_hangs_is_told_and_the_node_is_blamed_for_it() {
 }
 
 #[test]
-fn a_machine_with_nothing_to_publish_leaves_in_peace_whatever_the_node_does() {
+fn a_machine_with_nothing_to_publish_unmounts_whatever_the_node_does() {
     let mut machine = with_a_remote_file();
     machine.stop();
     // The first one has just written: this one may only read.
