@@ -227,6 +227,7 @@ async fn a_new_token_and_a_sold_one_are_announced_without_a_poll() {
 async fn what_happens_to_tokens_of_others_makes_nobody_ask() {
     let mut world = World::calm().await;
     let (first, last) = (world.mint().await, world.mint().await);
+    world.look().await;
     // A sale has one log, and a server announces logs in chain order.
     let sold = world.sell(first).await;
     let before = world.until(|now| now.block == sold).await;
