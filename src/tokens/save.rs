@@ -6,7 +6,7 @@
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::control::Amount;
 use crate::control::Report;
 use crate::durable::sync_folder;
 use crate::exit::fail;
+use crate::text;
 use crate::tokens::copy::{Copied, Copier, Saved};
 use crate::tokens::orphan::OrphanedVolume;
 
@@ -49,27 +50,31 @@ pub(crate) async fn save(
         return Ok(copier.saved);
     }
     for (path, why) in &copier.failed {
-        tracing::warn!(path = %path.display(), why, "not saved");
+        tracing::warn!(path = shown(path), why, "not saved");
     }
     let count = copier.failed.len();
-    let mut named: Vec<String> = copier
-        .failed
-        .iter()
-        .take(NAMED)
-        .map(|(path, why)| {
-            let path = path.strip_prefix(folder).unwrap_or(path);
-            format!("{}: {why}", path.display())
-        })
-        .collect();
-    if count > NAMED {
-        named.push(format!("and {} more", count - NAMED));
-    }
+    let named = first_of(folder, &copier.failed);
     fail!(
         Failure,
-        "{name}: {count} entries could not be saved ({}): nothing is dropped; what was saved is in {}",
-        named.join("; "),
+        "{name}: {count} entries could not be saved ({named}): nothing is dropped; what was saved is in {}",
         folder.display()
     )
+}
+
+/// A path whose names another machine may have given.
+fn shown(path: &Path) -> String {
+    text::path(path.as_os_str().as_encoded_bytes())
+}
+
+/// The first entries that could not be saved below `folder`, and how many more there are.
+fn first_of(folder: &Path, failed: &[(PathBuf, String)]) -> String {
+    let named = failed.iter().take(NAMED).map(|(path, why)| {
+        let path = path.strip_prefix(folder).unwrap_or(path);
+        format!("{}: {why}", shown(path))
+    });
+    let more = failed.len().saturating_sub(NAMED);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    named.chain(more).collect::<Vec<_>>().join("; ")
 }
 
 /// Has `copying` fill `folder` (missing or empty), then makes its name durable; `all` is the total for
@@ -157,5 +162,25 @@ fn make_empty(folder: &Path) -> anyhow::Result<()> {
             folder.display()
         ),
         Err(fault) => fail!(Usage, "--save {}: {fault}", folder.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_not_be_saved_write_nothing_else_to_the_terminal() {
+        let failed: Vec<_> = (0..NAMED + 2)
+            .map(|n| {
+                (
+                    PathBuf::from(format!("/save/\u{1b}[2J\n{n}")),
+                    "denied".to_owned(),
+                )
+            })
+            .collect();
+        let told = first_of(Path::new("/save"), &failed);
+        assert!(!told.contains(char::is_control), "{told:?}");
+        assert!(told.ends_with("and 2 more"), "{told}");
     }
 }

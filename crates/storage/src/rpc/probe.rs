@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
+use pxfs_base::text;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -179,7 +180,7 @@ fn judge(
                 Dialect::Ipfs => "API.Authorizations",
             };
             warn(
-                format!("its RPC is open to others at {address:.60}"),
+                format!("its RPC is open to others at {}", text::name(address)),
                 &format!("let Addresses.{listener} be on 127.0.0.1, or set {login}"),
             );
         }
@@ -272,6 +273,13 @@ mod tests {
         );
         let open = config(json!("/ip4/0.0.0.0/tcp/5001"), false, "32GB", true);
         assert!(told(&open, 0).contains("open to others at /ip4/0.0.0.0"));
+        let forged = json!("/ip4/0.0.0.0\u{1b}[2J\nall is well");
+        let forged = told(&config(forged, false, "32GB", true), 0);
+        assert!(
+            forged.starts_with("its RPC is open to others"),
+            "{forged:?}"
+        );
+        assert_eq!(forged.matches(char::is_control).collect::<String>(), "\n");
         let guarded = config(json!("/ip4/0.0.0.0/tcp/5001"), true, "32GB", true);
         assert_eq!(told(&guarded, 0), "");
         let small = config(local.clone(), true, "1GB", true);
