@@ -73,8 +73,7 @@ pub(crate) async fn save(
     let copier = copied?;
     let mut lines = String::new();
     for (path, why) in &copier.failed {
-        let shown = text::path(path.as_os_str().as_encoded_bytes());
-        writeln!(lines, "{shown}\t{}", text::message(why))?;
+        writeln!(lines, "{}\t{}", save::shown(path), text::message(why))?;
     }
     let parent = folder.parent().unwrap_or(folder);
     Unnamed::write(parent, lines.as_bytes(), None)

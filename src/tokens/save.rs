@@ -62,7 +62,7 @@ pub(crate) async fn save(
 }
 
 /// A path whose names another machine may have given.
-fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     text::path(path.as_os_str().as_encoded_bytes())
 }
 
