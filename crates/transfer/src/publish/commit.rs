@@ -16,7 +16,7 @@ use super::head;
 use super::heal::{self, heal};
 use super::key::Key;
 use super::naming::{end_value, put_record, record, refuse_foreign, tell_others};
-use super::pending::{Doubted, PENDING, Pending, keep, keep_charged, version};
+use super::pending::{Doubted, PENDING, Pending, keep, version};
 use super::receipt::Receipts;
 use super::state::{self, Head, State};
 use super::unfinished::{end_doubts, finish_pending};
@@ -131,7 +131,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     if nothing && head.root.is_some() && !taken_over {
         settle(&cut, &changes, Arc::default()).await?;
         reserve_stuck(context, &changes, &Built::default())?;
-        keep_charged(&context.volume, Vec::new(), None).await?;
+        State::end_commit(&context.volume, |_| Ok(None)).await?;
         charged::settled(&context.volume).await?;
         let stuck = heal::stuck(&context.volume, !changes.stuck.is_empty()).await?;
         return Ok(Done {

@@ -33,16 +33,6 @@ pub(super) async fn keep(volume: &Arc<Volume>, values: Values) -> Result<(), Pub
     Ok(blocking(move || volume.keep(values)).await??)
 }
 
-/// [`Volume::keep_charged`] beside the runtime.
-pub(super) async fn keep_charged(
-    volume: &Arc<Volume>,
-    values: Values,
-    charge: Option<(u64, u64)>,
-) -> Result<(), PublishError> {
-    let volume = Arc::clone(volume);
-    Ok(blocking(move || volume.keep_charged(values, charge)).await??)
-}
-
 /// A commit that may have left: after a crash exactly these bytes are finished first.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
 #[cbor(array)]

@@ -164,15 +164,21 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Changes the state durably, all of it or, if `change` fails, nothing.
+    /// Changes the state durably, all of it or, if `change` fails, nothing. A change that leaves it as it was waits for no
+    /// disk.
     pub(super) async fn change<T: Send + 'static>(
         volume: &Arc<Volume>,
         change: impl FnOnce(&mut Self) -> Result<T, PublishError> + Send + 'static,
     ) -> Result<T, PublishError> {
         let volume = Arc::clone(volume);
         let write = move || {
-            let changed = (volume.notes()).change(|notes| Self::changed(notes, change))?;
-            volume.keep(Vec::new())?;
+            let (changed, differs) = volume.notes().change(|notes| {
+                let (changed, values) = Self::changed(notes, change)?;
+                Ok::<_, PublishError>(((changed, !values.is_empty()), values))
+            })?;
+            if differs {
+                volume.keep(Vec::new())?;
+            }
             Ok(changed)
         };
         blocking(write).await?

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::rig::{Machine, Shared};
 use crate::journal::simulated::{Left, Power};
 use crate::publish::naming::renew;
+use crate::publish::state::State;
 use crate::publish::{Bootstrap, follow};
 
 fn machine(shared: &Shared, power: &Arc<Power>) -> Machine {
@@ -54,6 +55,32 @@ async fn publishing_never_syncs_the_local_disk_in_the_thread_of_all_tasks() {
         assert_eq!(held_up, 0);
         assert!(beside > 4, "{beside} syncs were seen");
     }
+}
+
+/// A commit that finds many lost files holds the head for each of them.
+#[tokio::test]
+async fn a_head_that_is_held_already_waits_for_no_disk() {
+    let (shared, power) = (Shared::new(), Power::on(Left::default()));
+    let machine = machine(&shared, &power);
+    machine.start().await.unwrap();
+    machine.put(machine.root, "f", &[(0, b"text")]).await;
+    machine.commit().await.unwrap();
+    let now = machine.context.moment();
+    let hold = async || {
+        let now = now.clone();
+        let held = State::change(&machine.volume, move |state| {
+            state.hold_head(&now);
+            Ok(())
+        });
+        held.await.unwrap();
+    };
+    let counts = watch(&power);
+    let [_, syncs] = &*counts;
+    hold().await;
+    let first = syncs.load(Ordering::Relaxed);
+    assert!(first > 0, "it is durable");
+    hold().await;
+    assert_eq!(syncs.load(Ordering::Relaxed), first);
 }
 
 #[tokio::test]
